@@ -62,7 +62,7 @@ def token_budget_batches(lengths: NDArray[np.int64], max_padded_tokens: int) -> 
 
     Args:
         lengths: `[N]` tokens per text.
-        max_padded_tokens: rows × longest row of a batch; a text longer than this is a batch of its own.
+        max_padded_tokens: rows x longest row of a batch; a text longer than this is a batch of its own.
 
     Returns:
         Index arrays into `lengths`; together they hold every index once. Shortest texts first, ties in input order.

@@ -28,7 +28,7 @@ class _Parser(ArgumentParser):
     """Adds the nearest valid key to the error for an unknown one."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print(f"{self.prog}: {self.explain(message)}", file=sys.stderr)
+        sys.stderr.write(f"{self.prog}: {self.explain(message)}\n")
         raise SystemExit(2)
 
     def explain(self, message: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 
 from sentiment.batching import EncodedTexts, offsets_from_lengths
 from sentiment.cli import STRICT
@@ -21,7 +21,6 @@ from sentiment.ngrams import NgramSettings, hashed_ngrams
 TOKENIZER_FILE: Final = "tokenizer.json"
 SETTINGS_FILE: Final = "encoder.json"
 TEXT_SLOT: Final = "{text}"
-_SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -64,8 +63,10 @@ class TextEncoder:
         room = settings.max_length - len(self._before) - len(self._after)
         special = self._tokenizer.num_special_tokens_to_add(False)
         if room <= special:
-            raise ConfigError(f"setting `max_length` = {settings.max_length} leaves no room for a text beside the prompt")
+            raise ConfigError(f"setting `max_length` = {settings.max_length} leaves no room for the text")
         self._tokenizer.enable_truncation(room)
+        # A post that writes `[SEP]` or `<|endoftext|>` says just that; only the prompt above may hold control tokens.
+        self._tokenizer.encode_special_tokens = True
 
     @property
     def vocab_size(self) -> int:
@@ -99,26 +100,3 @@ class TextEncoder:
         """Read what `save` wrote."""
         settings = TypeAdapter(EncoderSettings).validate_json((directory / SETTINGS_FILE).read_bytes())
         return cls(Tokenizer.from_file(str(directory / TOKENIZER_FILE)), settings)
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A lower-casing bilingual WordPiece tokenizer (BERT's scheme: every Chinese character is a word of its own).
-
-    Token ids 0..4 are [PAD], [UNK], [CLS], [SEP], [MASK]; every text is framed as `[CLS] text [SEP]`.
-    """
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106  # a token of text, no password
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.BertNormalizer(handle_chinese_chars=True, lowercase=True)]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        limit_alphabet=max(vocab_size // 2, 256),
-        special_tokens=list(_SPECIAL),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterable(texts, trainer)
-    frame = [(name, _SPECIAL.index(name)) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=frame)
-    return tokenizer

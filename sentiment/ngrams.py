@@ -27,9 +27,9 @@ _FINAL: Final = np.uint64(0x9E3779B97F4A7C15)
 class NgramSettings:
     """How texts become n-gram buckets; part of what a bundle fixes."""
 
-    sizes: tuple[PositiveInt, ...] = (2, 3, 4)
+    sizes: tuple[PositiveInt, ...] = (1, 2, 3, 4, 5)
     """lengths of the n-grams [code points]"""
-    buckets: PositiveInt = 65_536
+    buckets: PositiveInt = 262_144
     """size of the hash table [buckets]"""
 
 
