@@ -1,6 +1,6 @@
 """Create the environment in .venv: `python3 bootstrap.py` (what `make setup` runs; a second run does nothing).
 
-Only the standard library, and syntax that an old Python can read: it is what tells somebody that their Python is too old.
+Only the standard library, and syntax that an old Python can read: it must be able to say that the Python is too old.
 """
 
 import hashlib

@@ -33,10 +33,8 @@ def main() -> None:
     width = max(map(len, commands))
     lines = [f"  {command:<{width}}  {summary}" for command, summary in commands.items()]
     text = "Jobs (each has --help with an example, --print_config with every default):\n" + "\n".join(lines) + "\n"
-    if len(sys.argv) > 1 and sys.argv[1] not in ("-h", "--help"):
-        sys.exit(
-            f"error: `python -m ray_jobs {sys.argv[1]}` is not a command; did you mean `python -m ray_jobs.{sys.argv[1]}`?\n{text}"
-        )
+    if len(sys.argv) > 1 and (word := sys.argv[1]) not in ("-h", "--help"):
+        sys.exit(f"error: no command `{word}`; jobs are called with a dot: `python -m ray_jobs.{word}`\n{text}")
     sys.stdout.write(text)
 
 

