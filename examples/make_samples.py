@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).resolve().parent
 SEED = "finsa-samples-1"
 COLUMNS = ("id", "text", "label", "domain", "lang", "source", "published_at", "symbols", "split")
-PER_CELL, MAX_FILLS = 380, 4  # rows per label, domain and language before any are dropped; rows per frame at most
+PER_CELL, MAX_FILLS = 450, 4  # rows per label, domain and language before any are dropped; rows per frame at most
 BROKEN = 0.01  # the share of broken lines in the stream
 KINDS = {  # how many texts the stream has, the least and the greatest length of one, and where it appears
     ("forum", "en"): (1920, 3, 400, ("r/teacupstocks", "TapeTalkers", "bagholder.lounge", "TickerPorch")),
