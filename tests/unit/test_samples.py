@@ -1,4 +1,4 @@
-"""The project's own samples: enough of each kind, nothing of the held-out set in the rest, 1% malformed in the stream."""
+"""The project's own samples: enough of each kind, nothing held-out in the rest, 1% malformed in the stream."""
 
 from __future__ import annotations
 
