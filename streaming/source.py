@@ -7,7 +7,7 @@
 - A join that outlasts a poll may never be finished (`_finish_join`).
 - With `auto_offset_reset` other than "none" a paused consumer that retention overtook jumps ahead without an error.
 
-One of the three files that import kafka (with `kafka_admin.py` and `producer.py`).
+One of the four files that import kafka (docs/architecture.md names them).
 """
 
 from __future__ import annotations

@@ -71,7 +71,9 @@ def random_encoder(architecture: str) -> PreTrainedModel:
 def random_backbone(architecture: str) -> Backbone:
     if architecture in DECODERS:
         return Backbone(random_encoder(architecture), "last").eval()
-    return Backbone(random_encoder(architecture), "mean", NgramBag(BUCKETS, 8, dropout=0.5)).eval()
+    bag = NgramBag(BUCKETS, 8, dropout=0.5)
+    torch.nn.init.normal_(bag.bag.weight, std=0.1)  # a new bag is all zeros: it would hide every mistake
+    return Backbone(random_encoder(architecture), "mean", bag).eval()
 
 
 def random_texts(count: int, *, longest: int = 23, seed: int = 0) -> EncodedTexts:
@@ -111,6 +113,7 @@ def random_mixture(directory: Path, architecture: str = "bert", **settings: Any)
     adapters = write_peft_adapters(directory / "base", directory / "peft")
     backbone = load_backbone(directory / "base")
     router = Router(backbone.token_embeddings(), EXPERTS, RouterSettings(hidden=16, ngram_buckets=128, ngram_dim=8))
+    torch.nn.init.normal_(router.ngrams.weight)
     heads = [Head(backbone.features, dropout=0.0) for _ in range(EXPERTS)]
     mixture = Mixture(backbone, adapters, heads, router, MixtureSettings(**settings))
     with torch.no_grad():

@@ -59,6 +59,8 @@ class Router(nn.Module):
         table = token_table.detach().float()
         self.tokens = nn.EmbeddingBag.from_pretrained(table / table.std().clamp(min=1e-8), freeze=True, mode="mean")
         self.ngrams = nn.EmbeddingBag(settings.ngram_buckets, settings.ngram_dim, mode="mean")
+        # From zero, not from noise: n-grams that were never trained must not move the gate.
+        nn.init.zeros_(self.ngrams.weight)
         self.layers = nn.Sequential(
             nn.Linear(table.shape[1] + settings.ngram_dim, settings.hidden),
             nn.LayerNorm(settings.hidden),

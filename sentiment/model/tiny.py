@@ -35,7 +35,7 @@ class TinySettings:
     """dropout of hidden states and attention while training [probability]"""
     ngram_dim: NonNegativeInt = 16
     """size of the n-gram embedding beside the pool, 0 for none [features]"""
-    ngram_dropout: Probability = 0.5
+    ngram_dropout: Probability = 0.3
     """share of a text's n-grams dropped while training [probability]"""
 
 

@@ -15,7 +15,9 @@ SETTINGS = RouterSettings(hidden=16, ngram_buckets=BUCKETS, ngram_dim=8)
 
 def make_router(experts: int = 2) -> Router:
     torch.manual_seed(0)
-    return Router(torch.randn(VOCABULARY, 12) * 0.02, experts, SETTINGS)
+    router = Router(torch.randn(VOCABULARY, 12) * 0.02, experts, SETTINGS)
+    torch.nn.init.normal_(router.ngrams.weight)  # a new one is all zeros
+    return router
 
 
 def test_different_texts_get_different_gates() -> None:
