@@ -43,7 +43,7 @@ class DemoSettings:
     posts: str = str(ROOT / "examples" / "posts.jsonl")
     """what is published to Kafka [.jsonl, .csv or .parquet file]"""
     training: str = str(ROOT / "ray_jobs" / "configs" / "tiny.yaml")
-    """settings of the training, for the paths' sake without `storage` [YAML file]"""
+    """settings of the training; `storage` and the data's paths are the demo's own [YAML file]"""
     workers: PositiveInt = 2
     """stream workers [actors]"""
 

@@ -56,8 +56,8 @@ def test_a_frame_is_in_one_split_only(make_samples: ModuleType) -> None:
     matched = 0
     for frame in list(make_samples.load_frames(EXAMPLES / "frames"))[::25]:
         fixed = [re.escape(part) for part in re.split(r"\{\w+\}", frame.text)]
-        if len("".join(fixed)) < 20:
-            continue  # a short frame may stand inside another
+        if len("".join(fixed)) < (40 if frame.lang == "en" else 14):
+            continue  # a short frame may match a filling of another
         pattern = re.compile(".+?".join(fixed))
         found = {row["split"] for row in train if row["lang"] == frame.lang and pattern.search(row["text"])}
         assert found <= {frame.split}, frame.text
