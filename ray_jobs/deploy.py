@@ -14,6 +14,7 @@ from types import FrameType
 
 from sentiment.cli import read_settings, run_command
 from serve.deploy import DeploySettings, connect, deploy, disconnect, http_url
+from serve.settings import bundle_path
 
 __all__ = ["DeploySettings", "deploy", "main"]
 
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         summary="Serve a bundle over HTTP and to the stream.",
         example="python -m ray_jobs.deploy --bundle out/bundle --port 8000",
     )
+    bundle_path(settings.bundle)  # a wrong path is told before Ray starts
     started_here = connect(settings.address)
     try:
         signal.signal(signal.SIGTERM, _end)  # after `connect`: Ray sets a handler of its own

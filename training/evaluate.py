@@ -13,7 +13,6 @@ from sentiment.bundle import load_bundle
 from sentiment.errors import DataError
 from sentiment.model.predict import MixturePredictor
 from training.data import LabelledTexts, normalised
-from training.floor import tfidf_predictions
 from training.scores import classification_scores, majority_scores
 
 Report = dict[str, Any]
@@ -39,6 +38,8 @@ def evaluate_bundle(bundle_path: Path | str, texts: LabelledTexts, train: Labell
     scores = MixturePredictor(bundle).score(texts.texts)
     predicted = {"mixture": scores.probabilities.argmax(1).astype(np.int64)}
     if train is not None:
+        from training.floor import tfidf_predictions  # scikit-learn takes seconds to import
+
         predicted["tfidf"] = tfidf_predictions(train, texts)
     routed = scores.expert == texts.domain_index(experts)
     one_pass = scores.experts_run == 1

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file, save_file
@@ -84,6 +83,8 @@ def attach_lora(backbone: Backbone, settings: LoraSettings) -> None:
     Raises:
         ConfigError: no module of the base ends in one of `target_modules`.
     """
+    from peft import LoraConfig, get_peft_model  # seconds to import, and serving never needs it
+
     targets: str | list[str] = list(settings.target_modules)
     if targets == ["all-linear"]:
         targets = "all-linear"
@@ -99,6 +100,8 @@ def attach_lora(backbone: Backbone, settings: LoraSettings) -> None:
 
 def trained_adapter(backbone: Backbone) -> Adapter:
     """The adapter that `attach_lora` put on, as it is now (detached copies on the CPU)."""
+    from peft import PeftModel, get_peft_model_state_dict
+
     encoder = backbone.encoder
     if not isinstance(encoder, PeftModel):
         raise TypeError("the backbone has no peft adapter: call attach_lora first")
@@ -109,6 +112,8 @@ def trained_adapter(backbone: Backbone) -> Adapter:
 
 def write_adapter(adapter: Adapter, directory: Path, base_name: str) -> None:
     """Write peft's `adapter_config.json` and `adapter_model.safetensors` (`lora_alpha` = r, so its scaling is 1)."""
+    from peft import LoraConfig
+
     directory.mkdir(parents=True, exist_ok=True)
     config = LoraConfig(
         r=adapter.rank,

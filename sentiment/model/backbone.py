@@ -8,17 +8,19 @@ from __future__ import annotations
 import hashlib
 import inspect
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from sentiment.cli import STRICT
 from sentiment.model.inputs import TextBatch
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 Pooling = Literal["mean", "last"]
 _BACKBONE_FILE: Final = "backbone.json"
@@ -128,6 +130,8 @@ class Backbone(nn.Module):
 
 def save_backbone(backbone: Backbone, directory: Path) -> None:
     """Write a directory that `AutoModel.from_pretrained` reads, plus the bag and the pooling; safetensors only."""
+    from transformers import PreTrainedModel  # seconds to import: the router stage and the driver do without it
+
     encoder = backbone.encoder
     if not isinstance(encoder, PreTrainedModel):
         raise TypeError(f"save the bare base, not a {type(encoder).__name__}: adapters are stored apart")
@@ -142,6 +146,8 @@ def save_backbone(backbone: Backbone, directory: Path) -> None:
 
 def load_backbone(directory: Path) -> Backbone:
     """Read what `save_backbone` wrote, in evaluation mode."""
+    from transformers import AutoConfig, AutoModel
+
     shape = TypeAdapter(BackboneShape).validate_json((directory / _BACKBONE_FILE).read_bytes())
     bag = None
     if shape.ngram_dim > 0:
@@ -155,6 +161,8 @@ def load_backbone(directory: Path) -> Backbone:
 
 def load_encoder(name: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A transformers encoder or decoder without any head or pooler, by hub name or path; no remote code, no pickle."""
+    from transformers import AutoConfig, AutoModel
+
     config = AutoConfig.from_pretrained(name, revision=revision)
     bare = _without_pooler(config)
     model: nn.Module = AutoModel.from_pretrained(name, revision=revision, dtype=dtype, use_safetensors=True, **bare)
@@ -162,6 +170,8 @@ def load_encoder(name: str, revision: str | None = None, dtype: torch.dtype = to
 
 
 def _without_pooler(config: PretrainedConfig) -> dict[str, bool]:
+    from transformers import MODEL_MAPPING
+
     parameters = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
-from transformers import BertConfig, BertModel
 
 from sentiment.cli import STRICT
 from sentiment.errors import ConfigError
@@ -50,6 +49,8 @@ def build_tiny(settings: TinySettings, *, vocab_size: int, ngram_buckets: int) -
     Raises:
         ConfigError: the width cannot be divided among the heads.
     """
+    from transformers import BertConfig, BertModel  # seconds to import: not where nobody trains
+
     if settings.hidden % settings.heads:
         raise ConfigError(f"setting `hidden` = {settings.hidden} must be a multiple of `heads` = {settings.heads}")
     config = BertConfig(
