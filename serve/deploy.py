@@ -69,13 +69,12 @@ def connect(address: str) -> bool:
                 ) from error
         else:
             return False
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     return True
 
 
 def disconnect() -> None:
-    """End Serve and the Ray that `connect` started; no process of theirs stays behind."""
-    serve.shutdown()  # type: ignore[no-untyped-call]  # ray annotates only half of its interface
+    """End the Ray that `connect` started, and Serve with it; no process of theirs stays behind."""
     ray.shutdown()
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from sentiment.errors import ConfigError
 from training.data import DataSettings, LabelledTexts, choose_domains, read_labelled, with_splits
 from training.evaluate import lang_table, report_table
 from training.launch import absolute_storage, ray_session, train
@@ -124,6 +125,9 @@ def lay_out(settings: TrainSettings, domains: Sequence[str], data: dict[str, str
 
 def _needed(stages: Sequence[Stage], target: str) -> tuple[Stage, ...]:
     """The target and everything upstream of it, in order."""
+    names = [stage.name for stage in stages]
+    if target not in names:
+        raise ConfigError(f"no stage {target!r}; with these data there are {', '.join(names)}")
     wanted = {target}
     for stage in reversed(stages):
         if stage.name in wanted:

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -139,11 +140,7 @@ def read_labelled(path: str, settings: DataSettings) -> LabelledTexts:
     labels, problems = _labels(columns["label"], _label_map(settings))
     problems += _row_problems(columns)
     if problems:
-        problems.sort()
-        first = problems[:_SHOWN_PROBLEMS]
-        shown = "; ".join(f"row {row + 1}, column `{column}`: {what}" for row, column, what in first)
-        more = len(problems) - _SHOWN_PROBLEMS
-        raise DataError(f"{path}: {len(problems)} bad values. {shown}" + (f"; and {more} more" if more > 0 else ""))
+        raise DataError(f"{path}: {_refusal(problems, _label_map(settings))}")
     sources = columns["source"]
     return LabelledTexts(
         ids=columns["id"],
@@ -172,26 +169,28 @@ def with_splits(texts: LabelledTexts, settings: DataSettings, seed: int) -> Labe
     """Fill in missing splits: stratified by domain and label, identical normalised texts always together.
 
     A text's split depends on its own content and the seed only, so adding rows moves few others. Splits that the file
-    has are kept.
+    has are kept; where it has no validation (or calibration) texts at all, its training texts give some up.
     """
     splits = list(texts.splits)
-    strata: dict[tuple[str, int], dict[str, list[int]]] = {}
-    first_stratum: dict[str, tuple[str, int]] = {}
-    for row in [row for row, split in enumerate(splits) if not split]:
-        key = normalised(texts.texts[row])
-        stratum = first_stratum.setdefault(key, (texts.domains[row], int(texts.labels[row])))
-        strata.setdefault(stratum, {}).setdefault(key, []).append(row)
-    for groups in strata.values():
+    shares = {VALIDATION: settings.validation_share, CALIBRATION: settings.calibration_share}
+    lacking = {name: share for name, share in shares.items() if name not in splits}
+    strata: dict[tuple[str, str, int], dict[str, list[int]]] = {}
+    first_stratum: dict[tuple[str, str], tuple[str, str, int]] = {}
+    for row, split in enumerate(splits):
+        if not split or (split == TRAIN and lacking):
+            key = normalised(texts.texts[row])
+            stratum = first_stratum.setdefault((split, key), (split, texts.domains[row], int(texts.labels[row])))
+            strata.setdefault(stratum, {}).setdefault(key, []).append(row)
+    for (split, _, _), groups in strata.items():
         order = sorted(groups, key=lambda key: _draw(seed, key))
-        validation = max(1, round(len(order) * settings.validation_share)) if len(order) > len(SPLITS) else 0
-        calibration = max(1, round(len(order) * settings.calibration_share)) if len(order) > len(SPLITS) else 0
-        for rank, key in enumerate(order):
-            in_calibration = validation <= rank < validation + calibration
-            split = VALIDATION if rank < validation else CALIBRATION if in_calibration else TRAIN
-            for row in groups[key]:
-                splits[row] = split
-    whole = texts.take(range(len(texts)))
-    return LabelledTexts(**{name: getattr(whole, name) for name in whole.__slots__ if name != "splits"}, splits=splits)
+        for name, share in (lacking if split else shares).items():
+            count = max(1, round(len(groups) * share)) if len(groups) > len(SPLITS) else 0
+            taken, order = order[:count], order[count:]
+            for row in (row for key in taken for row in groups[key]):
+                splits[row] = name
+        for row in (row for key in order for row in groups[key]):
+            splits[row] = TRAIN
+    return replace(texts, splits=splits)
 
 
 def _draw(seed: int, key: str) -> bytes:
@@ -254,9 +253,19 @@ def _labels(raw: list[str], label_map: Mapping[str, int]) -> tuple[NDArray[np.in
     for row, value in enumerate(raw):
         try:
             labels[row] = parse_label(value, label_map)
-        except DataError as error:
-            problems.append((row, "label", str(error)))
+        except DataError:
+            problems.append((row, "label", f"unknown label {value!r}"))
     return labels, problems
+
+
+def _refusal(problems: list[tuple[int, str, str]], label_map: Mapping[str, int]) -> str:
+    problems.sort()
+    first, more = problems[:_SHOWN_PROBLEMS], len(problems) - _SHOWN_PROBLEMS
+    shown = "; ".join(f"row {row + 1}, column `{column}`: {what}" for row, column, what in first)
+    rest = f"; and {more} more" if more > 0 else ""
+    bad_label = any(column == "label" for _, column, _ in problems)
+    known = f". Known labels: {', '.join(sorted(label_map))} (setting `data.label_map` adds names)" if bad_label else ""
+    return f"{len(problems)} bad values. {shown}{rest}{known}"
 
 
 def _row_problems(columns: dict[str, list[str]]) -> list[tuple[int, str, str]]:

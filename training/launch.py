@@ -71,10 +71,7 @@ def ray_session() -> Iterator[None]:
     if address:
         ray.init(address=address, **quiet)
     else:
-        # Workers must find our packages also when the command runs in another directory.
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
-        ray.init(address="local", include_dashboard=False, runtime_env=environment, **quiet)
+        ray.init(address="local", include_dashboard=False, **quiet)
     try:
         yield
     finally:
@@ -93,14 +90,19 @@ def train(assignment: Assignment, run_name: str, console: Console) -> None:
     if workers > cpus:
         raise ConfigError(f"setting `workers` = {workers}: the cluster has {cpus} CPUs, and each worker needs one")
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    environment = _environment()
+    board: Any = ray.remote(num_cpus=0, runtime_env=environment)(Board).remote()
     runs = assignment.storage / "runs"
     shutil.rmtree(runs / run_name, ignore_errors=True)  # Ray Train resumes from what it finds; finished stages are ours
+    run_config = RunConfig(  # type: ignore[call-arg]  # version 2 when it runs, version 1 to a type checker
+        name=run_name, storage_path=str(runs), worker_runtime_env=environment
+    )
     trainer = TorchTrainer(
         run_stages,
-        train_loop_config={"assignment": replace(assignment, board=board)},
+        # By reference: Ray Train's controller reads this config too, but need not have our packages.
+        train_loop_config={"assignment": ray.put(replace(assignment, board=board))},
         scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(name=run_name, storage_path=str(runs)),
+        run_config=run_config,
         torch_config=TorchConfig(backend="gloo"),
     )
     failure: list[BaseException] = []
@@ -121,6 +123,14 @@ def train(assignment: Assignment, run_name: str, console: Console) -> None:
     ray.kill(board)
     if failure:
         raise _cause(failure[0])
+
+
+def _environment() -> dict[str, Any]:
+    """Workers find our packages also when this command runs in another directory; a submitted job ships them itself."""
+    if submitted_job():
+        return {}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
 
 
 def _cause(error: BaseException) -> BaseException:

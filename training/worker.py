@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch
 
@@ -56,8 +57,8 @@ class Assignment:
 
 
 def run_stages(config: dict[str, Any]) -> None:
-    """Ray Train's loop per worker; `config["assignment"]` is an `Assignment`."""
-    assignment: Assignment = config["assignment"]
+    """Ray Train's loop per worker; `config["assignment"]` is a reference to an `Assignment`."""
+    assignment: Assignment = ray.get(config["assignment"])
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
     torch.set_num_threads(_threads(assignment.settings))

@@ -130,6 +130,16 @@ def test_splits_are_fixed_by_the_seed_and_kept_where_the_file_has_them() -> None
     assert first == again != other
     kept = tuple("calibration" if i < 150 else "" for i in range(300))
     assert with_splits(many(300, kept), DataSettings(), seed=3).splits[:150] == ["calibration"] * 150
+    whole = ("train", "validation", "calibration") * 100
+    assert with_splits(many(300, whole), DataSettings(), seed=3).splits == list(whole)
+
+
+def test_a_file_that_only_knows_train_and_test_gives_up_some_training_texts() -> None:
+    given = tuple("test" if i % 10 < 2 else "train" for i in range(600))
+    splits = with_splits(many(600, given), DataSettings(), seed=3).splits
+    assert [i for i, split in enumerate(splits) if split == "test"] == [i for i in range(600) if i % 10 < 2]
+    assert 35 <= splits.count("validation") <= 65
+    assert 35 <= splits.count("calibration") <= 65
 
 
 def test_the_fingerprint_sees_every_part() -> None:

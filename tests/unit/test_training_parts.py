@@ -15,7 +15,8 @@ from torch import nn
 
 from sentiment.batching import EncodedTexts
 from sentiment.errors import ConfigError
-from training.chain import lay_out
+from training.chain import lay_out, run_chain
+from training.data import DataSettings
 from training.launch import absolute_storage
 from training.loop import OptimSettings, train_epochs
 from training.plan import rank_share
@@ -162,3 +163,11 @@ def test_progress_reaches_the_console_once_per_finished_stage() -> None:
     assert len(lines) == 1
     assert "macro f1 0.700" in lines[0]
     assert "50 steps" in lines[0]
+
+
+def test_an_unknown_domain_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    train = tmp_path / "t.csv"
+    train.write_text("id,text,label,domain\n1,a,positive,news\n2,b,negative,forum\n", encoding="utf-8")
+    settings = TrainSettings(storage=str(tmp_path), data=DataSettings(train=str(train), heldout=""))
+    with pytest.raises(ConfigError, match=r"'expert-tweets'.*expert-forum, expert-news"):
+        run_chain(settings, target="expert-tweets", console=Console(file=io.StringIO()))
