@@ -44,7 +44,10 @@ samples: setup  ## write examples/train.csv and posts.jsonl again from the frame
 	@$(RUN) examples/make_samples.py
 
 golden: setup  ## rewrite the golden files (say why in the commit)
-	@$(RUN) -m pytest tests/unit --update-golden
+	@$(RUN) -m pytest tests/unit -k golden --update-golden
+
+bench-streaming: setup  ## rows/s from Kafka to Parquet with a null scorer (one JSON object)
+	@$(RUN) -m benchmarks.bench_ingest
 
 lock: setup  ## pin the dependencies again, with hashes
 	$(COMPILE) pyproject.toml --all-extras -o requirements/all.txt

@@ -5,8 +5,6 @@ LoRA on a random base learns little, so the base is first trained fully; experts
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,9 +14,8 @@ from torch import Tensor, nn
 from sentiment.encoder import TextEncoder
 from sentiment.model.backbone import Backbone, save_backbone
 from sentiment.model.expert import Expert, Head, write_head
-from sentiment.model.inputs import TextBatch
 from sentiment.model.tiny import build_tiny
-from sentiment.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from sentiment.tokenizer import train_tokenizer
 from training.data import TRAIN, VALIDATION
 from training.loop import train_epochs
 from training.plan import epoch_steps, rank_share
@@ -39,11 +36,10 @@ def run(work: Work) -> dict[str, float]:
     work.seed("base")
     backbone = build_tiny(settings.tiny, vocab_size=encoder.vocab_size, ngram_buckets=settings.encoder.ngrams.buckets)
     model = Expert(backbone, _head(backbone, settings.head_dropout))
-    mask_id = SPECIAL_TOKENS.index("[MASK]")
 
     def step_loss(step: NDArray[np.int64]) -> Tensor:
         part = rank_share(step, work.world.rank, work.world.size)
-        batch = mask_tokens(texts.batch(part), settings.token_dropout, mask_id)
+        batch = texts.noisy_batch(part, work.settings.task)
         logits = branch_logits(model.head, backbone(batch), backbone.hidden_size)
         losses = [texts.loss(answer, part, step, work.settings.task) for answer in logits]
         return losses[0] + settings.branch_weight * torch.stack(losses[1:]).sum() if losses[1:] else losses[0]
@@ -66,14 +62,6 @@ def run(work: Work) -> dict[str, float]:
         save_backbone(backbone, work.output / BACKBONE_DIR)
         write_head(model.head, work.output)
     return {"validation_macro_f1": validation_score(model, check)}
-
-
-def mask_tokens(batch: TextBatch, share: float, mask_id: int) -> TextBatch:
-    """The batch with `share` of its real tokens replaced by the mask."""
-    if not share:
-        return batch
-    chosen = (torch.rand(batch.input_ids.shape) < share) & batch.attention_mask.bool()
-    return replace(batch, input_ids=batch.input_ids.masked_fill(chosen, mask_id))
 
 
 def branch_logits(head: Head, pooled: Tensor, hidden: int) -> list[Tensor]:

@@ -35,7 +35,7 @@ def run(work: Work) -> dict[str, float]:
 
     def step_loss(step: NDArray[np.int64]) -> Tensor:
         part = rank_share(step, work.world.rank, work.world.size)
-        return texts.loss(model(texts.batch(part)), part, step, work.settings.task)
+        return texts.loss(model(texts.noisy_batch(part, work.settings.task)), part, step, work.settings.task)
 
     work.seed_dropout(f"expert-{work.own_domain}")
     lengths = texts.encoded.lengths

@@ -106,7 +106,7 @@ def train_together(work: Work, mixture: Mixture, texts: TaskTexts, check: TaskTe
 
     def step_loss(step: Rows) -> Tensor:
         part = rank_share(step, work.world.rank, work.world.size)
-        output = mixture(texts.batch(part))
+        output = mixture(texts.noisy_batch(part, work.settings.task))
         task = texts.loss((output.probabilities + _TINY).log(), part, step, work.settings.task)
         return task + _gate_loss(work, output.router_logits, texts, part, step)
 

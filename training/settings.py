@@ -30,8 +30,6 @@ class BaseSettings:
     """what a text looks like to the model"""
     optim: OptimSettings = OptimSettings(epochs=10, step_texts=32, lr=5e-4)
     """how its weights move"""
-    token_dropout: Share = 0.3
-    """tokens replaced by the mask while training [share]"""
     head_dropout: Share = 0.1
     """pooled features dropped in front of the head while training [share]"""
     branch_weight: NonNegativeFloat = 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from sentiment.cli import STRICT
 from sentiment.encoder import TextEncoder
 from sentiment.labels import LABELS
 from sentiment.model.inputs import TextBatch, pad_batch
+from sentiment.tokenizer import SPECIAL_TOKENS
 from training.data import LabelledTexts
 from training.losses import class_balanced_weights, task_loss
 from training.scores import mean_macro_f1
@@ -30,7 +31,7 @@ _EVAL_PADDED_TOKENS = 2_048
 
 @settings_dataclass(frozen=True, kw_only=True, config=STRICT)
 class TaskSettings:
-    """The loss of the task, the same in every stage."""
+    """How the task is learned, the same in every stage."""
 
     class_weights: Literal["none", "effective"] = "effective"
     """classes weighed by their effective number of texts, or not at all"""
@@ -38,6 +39,8 @@ class TaskSettings:
     """mass spread over the possible labels [share]"""
     focal_gamma: NonNegativeFloat = 0.0
     """exponent of (1 - p); 0 is plain cross entropy, the paper has 2 [1]"""
+    token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """tokens replaced by the mask while training; less for a pretrained base [share]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,10 @@ class TaskTexts:
         """The texts at `rows`, padded."""
         return pad_batch(self.encoded.take(rows))
 
+    def noisy_batch(self, rows: Rows, task: TaskSettings) -> TextBatch:
+        """The same for training: some tokens are replaced by the mask."""
+        return mask_tokens(self.batch(rows), task.token_dropout)
+
     def tokens(self, rows: Rows) -> int:
         """Non-padding tokens of the texts at `rows`."""
         return int(self.encoded.lengths[rows].sum())
@@ -87,6 +94,14 @@ class TaskTexts:
             focal_gamma=task.focal_gamma,
         )
         return loss_B.sum() / self.weights[step].sum()
+
+
+def mask_tokens(batch: TextBatch, share: float) -> TextBatch:
+    """The batch with `share` of its real tokens replaced by the mask. The router's bags keep all of them."""
+    if not share:
+        return batch
+    chosen = (torch.rand(batch.input_ids.shape) < share) & batch.attention_mask.bool()
+    return replace(batch, input_ids=batch.input_ids.masked_fill(chosen, SPECIAL_TOKENS.index("[MASK]")))
 
 
 def encode_texts(texts: LabelledTexts, encoder: TextEncoder, domains: tuple[str, ...], task: TaskSettings) -> TaskTexts:

@@ -26,6 +26,7 @@ from training.data import DataSettings
 from training.launch import ray_session
 from training.loop import OptimSettings
 from training.settings import BaseSettings, ExpertSettings, JointSettings, TrainSettings
+from training.texts import TaskSettings
 from training.work import BACKBONE_DIR
 from training.worker import run_stage
 from training.world import World
@@ -128,8 +129,13 @@ def test_a_second_run_skips_everything_and_changed_data_nothing(
 def test_two_workers_train_what_one_does(tmp_path: Path) -> None:
     settings = reduced(samples(tmp_path / "train.csv", shuffled=False), tmp_path / "two")
     tiny = replace(settings.base.tiny, dropout=0.0, ngram_dropout=0.0)
-    base = replace(settings.base, tiny=tiny, token_dropout=0.0, head_dropout=0.0)
-    settings = replace(settings, workers=2, threads=1, base=replace(base, optim=replace(base.optim, max_steps=12)))
+    base = replace(settings.base, tiny=tiny, head_dropout=0.0)
+    settings = replace(
+        settings,
+        workers=2,
+        task=TaskSettings(token_dropout=0.0),
+        base=replace(base, optim=replace(base.optim, max_steps=12)),
+    )
     result = run_chain(settings, target="base", console=Console(file=io.StringIO()))
     assert list(result.stages) == ["base"]
 
