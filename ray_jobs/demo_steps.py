@@ -23,7 +23,7 @@ from streaming.live import LiveLine
 from streaming.local_broker import free_ports
 from streaming.producer import KafkaProducer
 from streaming.progress import Progress, StreamReport
-from streaming.replay import ReplaySettings, read_lines, replay
+from streaming.replay import ReplaySettings, read_lines, replay, topic_of
 from streaming.settings import DeadLetterSettings, KafkaSettings
 from streaming.sink import RollSettings
 from streaming.store import open_store
@@ -31,7 +31,6 @@ from training.chain import ChainResult
 from training.settings import TrainSettings
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-TOPICS: Final = ("posts.news", "posts.forum")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -51,6 +50,12 @@ class DemoSettings:
 def free_port() -> int:
     """A port for the HTTP interface that nothing listens on."""
     return free_ports(1)[0]
+
+
+def topics_of(posts: str) -> tuple[str, ...]:
+    """Every topic that the posts will be published to."""
+    replayed = ReplaySettings(file=posts)
+    return tuple(sorted({topic_of(line, replayed) for line in read_lines(Path(posts))}))
 
 
 def train_settings(settings: DemoSettings, storage: Path) -> TrainSettings:
@@ -73,8 +78,9 @@ def publish_and_score(settings: DemoSettings, servers: str, run: Path, console: 
         SetupError: a partition failed, or not every message was committed.
     """
     kafka = KafkaSettings(bootstrap_servers=servers)
+    topics = topics_of(settings.posts)
     stream = StreamJobSettings(
-        topics=TOPICS,
+        topics=topics,
         storage=str(run),
         group_id=f"demo-{run.name}",
         kafka=kafka,
@@ -90,7 +96,7 @@ def publish_and_score(settings: DemoSettings, servers: str, run: Path, console: 
         published.set()
 
     with KafkaProducer(kafka) as producer:
-        for topic in TOPICS:
+        for topic in topics:
             producer.ensure_topic(topic, 2)
     publisher = threading.Thread(target=publish, name="publisher", daemon=True)
 
@@ -125,7 +131,7 @@ def prove(settings: DemoSettings, servers: str, run: Path, console: Console) -> 
         isolation_level="read_uncommitted",
     )
     with view as broker:
-        report = audit(open_store(str(run)), broker=broker, topics=list(TOPICS), require_all_read=True)
+        report = audit(open_store(str(run)), broker=broker, topics=topics_of(settings.posts), require_all_read=True)
     (run / "audit.json").write_bytes(report.to_json())
     console.print(report.to_text())
     return report.exit_code

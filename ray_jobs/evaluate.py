@@ -20,7 +20,7 @@ class EvaluateSettings:
     """What to score."""
 
     bundle: str
-    """a bundle's directory, or the file `<storage>/bundle` that names it [path]"""
+    """a bundle's directory; training leaves a link to its last one at `<storage>/bundle` [path]"""
     data: DataSettings = DataSettings()
     """`heldout` is scored; `train` is what the floors are trained on, empty for no floors"""
     seed: int = 13
@@ -38,13 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         summary="Scores a bundle on labelled texts, by the path that serving runs.",
         example="python -m ray_jobs.evaluate --bundle out/bundle --data.heldout examples/heldout.csv",
     )
-    path = Path(settings.bundle)
-    path = Path(path.read_text(encoding="utf-8").strip()) if path.is_file() else path
     train = None
     if settings.data.train:
         texts = with_splits(read_labelled(settings.data.train, settings.data), settings.data, settings.seed)
         train = texts.where(TRAIN)
-    report = evaluate_bundle(path, read_labelled(settings.data.heldout, settings.data), train)
+    report = evaluate_bundle(Path(settings.bundle), read_labelled(settings.data.heldout, settings.data), train)
     console = Console()
     console.print(report_table(report))
     console.print(lang_table(report))

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import ray
+
 from ray_jobs.stream_worker import StreamJobSettings, merged, run_workers
 from sentiment.cli import read_settings, run_command
-from serve.deploy import connect, disconnect
+from serve.deploy import connect
 from streaming.live import LiveLine
 from streaming.progress import Progress
 from streaming.run import stop_on_signals, summary
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         example="python -m ray_jobs.stream --topics posts.news,posts.forum --storage $PWD/out/stream --workers 2",
     )
     open_store(settings.storage)  # refuse a relative path before anything is started
-    started_here = connect(settings.address)
+    connect(settings.address, start=False)
     try:
         with stop_on_signals() as stop, LiveLine(settings.report_every_s) as live:
 
@@ -39,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             reports = run_workers(settings, stop, show)
     finally:
-        if started_here:
-            disconnect()
+        ray.shutdown()
     for report in reports:
         sys.stdout.write(summary(report) + "\n")
     uri = settings.storage if "://" in settings.storage else Path(settings.storage).as_uri()

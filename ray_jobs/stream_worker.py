@@ -18,7 +18,7 @@ from ray.serve.exceptions import RayServeException
 
 from sentiment.cli import STRICT
 from sentiment.errors import SetupError
-from serve.client import HandleScorer, for_threads
+from serve.client import HandleScorer
 from serve.deploy import APP_NAME
 from streaming.progress import Progress, StreamReport
 from streaming.settings import STOP_GRACE_S, StreamSettings
@@ -56,7 +56,7 @@ class StreamWorker:
 
     def run(self) -> StreamReport:
         """Stream until `stop`, or as the settings say."""
-        scorer = HandleScorer(for_threads(serve.get_app_handle(self._settings.app)))
+        scorer = HandleScorer(serve.get_app_handle(self._settings.app), deadline_s=self._settings.scoring.timeout_s)
         writer_id = new_writer_id()
         settings = self._settings
         file = StatusFile(open_store(settings.storage), writer_id, settings.group_id, settings.report_every_s)

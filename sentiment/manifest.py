@@ -63,11 +63,6 @@ class BundleManifest(BaseModel):
     """sha256 of every other file, by path inside the bundle"""
 
     @property
-    def pooling(self) -> str:
-        """How hidden states become one vector per text."""
-        return self.base.shape.pooling
-
-    @property
     def uses_ngrams(self) -> bool:
         """Whether experts need n-gram ids at all (the router always does)."""
         return self.base.shape.ngram_dim > 0

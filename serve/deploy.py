@@ -46,14 +46,14 @@ class DeploySettings(ServeSettings):
     """how long to wait until every replica answers [s]"""
 
 
-def connect(address: str) -> bool:
-    """Connect to a cluster, or start Ray here where there is none.
+def connect(address: str, *, start: bool = True) -> bool:
+    """Connect to a cluster, or start Ray here where there is none and `start` allows it.
 
     Returns:
         Whether Ray was started here: then it ends with this process.
 
     Raises:
-        SetupError: there is an address, but nothing answers there.
+        SetupError: there is an address, but nothing answers there; or there is no cluster and none may be started.
     """
     if ray.is_initialized():
         return False
@@ -62,6 +62,11 @@ def connect(address: str) -> bool:
         try:
             ray.init(address=named or "auto", log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
+            if not (named or start):
+                raise SetupError(
+                    "no Ray cluster runs here: serve a bundle first (`python -m ray_jobs.deploy --bundle ...`), "
+                    "or name the cluster with --address"
+                ) from error
             if named:
                 raise SetupError(
                     f"no Ray cluster answers at {named} ({error}). Start one (ray start --head), or give its token: "

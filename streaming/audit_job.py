@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from sentiment.cli import STRICT, read_settings
 from streaming.audit import audit
 from streaming.kafka_audit import KafkaView
-from streaming.settings import DeadLetterSettings, KafkaSettings
+from streaming.settings import DeadLetterSettings, KafkaSettings, split_names
 from streaming.store import open_store
 
 
@@ -47,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary="Prove that every offset is a row or a dead letter, exactly once.",
         example="python -m streaming audit --storage $PWD/out/stream --topics posts.news,posts.forum",
     )
-    names = settings.topics.split(",") if isinstance(settings.topics, str) else settings.topics
-    topics = [name.strip() for name in names if name.strip()]
+    topics = split_names(settings.topics)
     with contextlib.ExitStack() as stack:
         broker = None
         if not settings.files_only:

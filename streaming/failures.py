@@ -14,8 +14,8 @@ from sentiment.errors import ChainError
 REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
     {
         # Found while opening a chain (streaming/chain.py).
-        "topic-recreated": "the topic was deleted and created again, which is a new log: restart the worker to begin a "
-        "new chain beside the old one, whose files stay as they are",
+        "topic-recreated": "the topic was deleted and created again, which is a new log: a new chain begins beside the "
+        "old one, whose files stay as they are; if you did not do this, find out who did",
         "other-cluster": "these files came from another Kafka cluster: use another storage, or connect to that cluster",
         "head-unreadable": "look at the storage; if the file is damaged, move it out of the storage and restart: its "
         "offsets are read from Kafka again, if Kafka still has them",

@@ -23,7 +23,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class PartitionView:
-    """One owned partition at this moment; `state` is running, waiting (with `why`) or failed (with `why`)."""
+    """One owned partition at this moment; `state` is opening, running, waiting or failed, the last two with `why`."""
 
     partition: TopicPartition
     state: str

@@ -72,10 +72,10 @@ class Mirror:
 
 @dataclass(slots=True)
 class Polled:
-    """What one poll brought, in the order in which it must be acted on: lost, assigned, faults, records."""
+    """What one poll brought, in the order in which it must be acted on: lost, assigned, out of range, records."""
 
     lost: list[TopicPartition] = field(default_factory=list)
-    """no longer ours; `revoked` says whether the group let us go in peace"""
+    """no longer ours"""
     assigned: list[TopicPartition] = field(default_factory=list)
     """newly ours: nothing of it may be used before its chain is open and the source was told to seek"""
     out_of_range: list[TopicPartition] = field(default_factory=list)

@@ -170,6 +170,11 @@ class Clock:
         self._sleep(seconds)
 
 
+def topic_of(line: Line, settings: ReplaySettings) -> str:
+    """Where a line is published."""
+    return settings.default_topic if line.domain is None else settings.topic.format(domain=line.domain)
+
+
 def replay(
     lines: Iterator[Line],
     producer: Producer,
@@ -191,7 +196,7 @@ def replay(
         if wait_s > 0:
             producer.flush(FLUSH_TIMEOUT_S)
             clock.wait(wait_s)
-        topic = settings.default_topic if line.domain is None else settings.topic.format(domain=line.domain)
+        topic = topic_of(line, settings)
         producer.ensure_topic(topic, settings.partitions)
         producer.send(topic, line.key, line.value)
         counts[topic] += 1

@@ -18,6 +18,12 @@ STOP_GRACE_S: Final = 5.0
 """what leaving the group and the last commit may take beyond `drain_timeout_s` [s]"""
 
 
+def split_names(names: tuple[str, ...] | str) -> tuple[str, ...]:
+    """Names from a list or from one string with commas, each once, in order; none from an empty string."""
+    parts = names.split(",") if isinstance(names, str) else names
+    return tuple(dict.fromkeys(name.strip() for name in parts if name.strip()))
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class KafkaSettings:
     """Where the brokers are."""
@@ -149,8 +155,7 @@ class StreamSettings:
         Raises:
             ConfigError: there is none.
         """
-        names = self.topics.split(",") if isinstance(self.topics, str) else self.topics
-        unique = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
-        if not unique:
+        names = split_names(self.topics)
+        if not names:
             raise ConfigError("setting `topics`: name at least one topic, e.g. --topics posts.news,posts.forum")
-        return unique
+        return names

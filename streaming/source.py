@@ -1,4 +1,4 @@
-"""A member of a consumer group: the only consumer of this project, and where kafka-python's habits are kept.
+"""A member of a consumer group: and where kafka-python's habits are kept.
 
 - All its network work, and its listeners, run on a thread of its own: a listener that commits deadlocks, a slow one
   stops the heartbeats. Ours only records what changed; `poll` hands it to the poll thread.

@@ -26,7 +26,7 @@ from streaming.head import ChainId, Head, find_head
 from streaming.kafka_admin import KafkaAdmin
 from streaming.progress import Progress
 from streaming.protocols import Mirror, TopicPartition
-from streaming.settings import KafkaSettings
+from streaming.settings import KafkaSettings, split_names
 from streaming.store import LocalStore, Store, open_store
 
 DIRECTORY: Final = "status"
@@ -192,9 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary="Lag, end of files and trouble of every partition.",
         example="python -m streaming status --topics posts.news,posts.forum --storage $PWD/out/stream",
     )
-    names = settings.topics.split(",") if isinstance(settings.topics, str) else settings.topics
     with KafkaAdmin(settings.kafka) as admin:
-        rows = status(admin, open_store(settings.storage), [name.strip() for name in names], settings.group_id)
+        rows = status(admin, open_store(settings.storage), split_names(settings.topics), settings.group_id)
     console = Console()
     if settings.json:
         console.file.write(orjson.dumps([asdict(row) for row in rows], option=orjson.OPT_INDENT_2).decode() + "\n")

@@ -6,7 +6,6 @@ LoRA on a random base learns little, so the base is first trained fully; experts
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -40,9 +39,7 @@ def run(work: Work) -> dict[str, float]:
     def step_loss(step: NDArray[np.int64]) -> Tensor:
         part = rank_share(step, work.world.rank, work.world.size)
         batch = texts.noisy_batch(part, work.settings.task)
-        logits = branch_logits(model.head, backbone(batch), backbone.hidden_size)
-        losses = [texts.loss(answer, part, step, work.settings.task) for answer in logits]
-        return losses[0] + settings.branch_weight * torch.stack(losses[1:]).sum() if losses[1:] else losses[0]
+        return texts.branched_loss(model.head, backbone(batch), backbone.hidden_size, part, step, work.settings.task)
 
     check = encode_texts(validation, encoder, work.domains, work.settings.task)
     work.seed_dropout("base")
@@ -62,19 +59,6 @@ def run(work: Work) -> dict[str, float]:
         save_backbone(backbone, work.output / BACKBONE_DIR)
         write_head(model.head, work.output)
     return {"validation_macro_f1": validation_score(model, check)}
-
-
-def branch_logits(head: Head, pooled: Tensor, hidden: int) -> list[Tensor]:
-    """Logits of all features `[B, P]`, of the encoder's alone and of the n-gram bag's alone.
-
-    Each part is trained to answer alone too. Otherwise the encoder memorises a small training set first and leaves the
-    bag, which generalises better there, nothing to learn; their sum then errs less than either.
-    """
-    if pooled.shape[1] == hidden:
-        return [head(pooled)]
-    encoder, bag = pooled[:, :hidden], pooled[:, hidden:]
-    alone = [torch.cat([encoder, torch.zeros_like(bag)], 1), torch.cat([torch.zeros_like(encoder), bag], 1)]
-    return [head(pooled), *(head(part) for part in alone)]
 
 
 def _head(backbone: Backbone, dropout: float) -> Head:

@@ -116,9 +116,8 @@ def lay_out(settings: TrainSettings, domains: Sequence[str], data: dict[str, str
     for domain, name in zip(domains, experts, strict=True):
         add(name, "expert_stage", {**trained, "settings": settings.expert}, ["base"], domain)
     add("joint", "joint_stage", {**trained, "settings": settings.joint}, ["base", *experts])
-    calibration = {"data": data, "settings": settings.calibration}
-    calibration["data"] = {name: value for name, value in data.items() if name != "heldout"}
-    add("export", "export_stage", calibration, ["base", *experts, "joint"])
+    seen = {name: value for name, value in data.items() if name != "heldout"}
+    add("export", "export_stage", {"data": seen, "settings": settings.calibration}, ["base", *experts, "joint"])
     add("report", "report_stage", {"data": data}, ["export"])
     return tuple(stages.values())
 

@@ -47,7 +47,7 @@ class DataSettings:
 
     train: str = "examples/train.csv"
     """labelled texts to train on [path to CSV, JSONL or Parquet]"""
-    heldout: str = "examples/heldout.csv"
+    heldout: str = ""
     """labelled texts for the report only, empty for none [path to CSV, JSONL or Parquet]"""
     domains: tuple[str, ...] = ()
     """one expert each, in this order; empty: every domain of the training file, alphabetically [names]"""
@@ -117,7 +117,8 @@ class LabelledTexts:
     def fingerprint(self) -> str:
         """sha256 (hex) over everything that training reads."""
         digest = hashlib.sha256()
-        for row in zip(self.ids, self.texts, self.domains, self.langs, self.sources, self.splits, strict=True):
+        columns = (self.ids, self.texts, self.domains, self.langs, self.sources, self.splits, self.published)
+        for row in zip(*columns, strict=True):
             digest.update("\x1f".join(row).encode("utf-8", "surrogatepass") + b"\x1e")
         digest.update(self.labels.tobytes() + self.label_space.tobytes())
         return digest.hexdigest()
@@ -201,10 +202,14 @@ def choose_domains(texts: LabelledTexts, settings: DataSettings) -> tuple[str, .
     """The experts' names, in order: as configured, else every domain of the data, alphabetically.
 
     Raises:
-        ConfigError: a configured domain has no texts, or fewer than two domains are left.
+        ConfigError: a domain has no texts or cannot be an expert's name, or fewer than two domains are left.
     """
     present = set(texts.domains)
     domains = settings.domains or tuple(sorted(present))
+    if bad := [name for name in domains if not name.isidentifier()]:
+        raise ConfigError(
+            f"column `domain` holds {bad[0]!r}: an expert is named after its domain, in letters, digits and underscores"
+        )
     if absent := [name for name in domains if name not in present]:
         raise ConfigError(f"setting `data.domains`: no text of {settings.train} has domain {absent[0]!r}")
     if len(domains) < 2:

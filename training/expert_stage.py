@@ -35,7 +35,8 @@ def run(work: Work) -> dict[str, float]:
 
     def step_loss(step: NDArray[np.int64]) -> Tensor:
         part = rank_share(step, work.world.rank, work.world.size)
-        return texts.loss(model(texts.noisy_batch(part, work.settings.task)), part, step, work.settings.task)
+        pooled = backbone(texts.noisy_batch(part, work.settings.task))
+        return texts.branched_loss(model.head, pooled, backbone.hidden_size, part, step, work.settings.task)
 
     work.seed_dropout(f"expert-{work.own_domain}")
     lengths = texts.encoded.lengths

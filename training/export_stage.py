@@ -84,7 +84,7 @@ def _save(work: Work, calibration: Calibration) -> Bundle:
         calibration=calibration,
         facts=BundleFacts(
             metrics=metrics,
-            data_fingerprints=dict(work.fingerprints),
+            data_fingerprints={name: value for name, value in work.fingerprints.items() if name != "heldout"},
             # A day, not an instant: what the newest training text knew, everything up to that day may have known.
             knowledge_cutoff=max((moment[:10] for moment in work.texts.published), default="") or None,
             licence_notes=("Trained from scratch on the files named by data_fingerprints; no third-party weights.",),

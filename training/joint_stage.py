@@ -20,6 +20,7 @@ from sentiment.encoder import TextEncoder
 from sentiment.errors import ConfigError
 from sentiment.model.adapter import merge_adapter, read_adapter, write_adapter
 from sentiment.model.backbone import load_backbone
+from sentiment.model.combine import combine_experts
 from sentiment.model.expert import Expert, read_head, write_head
 from sentiment.model.inputs import TextBatch
 from sentiment.model.mixture import Mixture
@@ -107,7 +108,13 @@ def train_together(work: Work, mixture: Mixture, texts: TaskTexts, check: TaskTe
     def step_loss(step: Rows) -> Tensor:
         part = rank_share(step, work.world.rank, work.world.size)
         output = mixture(texts.noisy_batch(part, work.settings.task))
-        task = texts.loss((output.probabilities + _TINY).log(), part, step, work.settings.task)
+
+        def answer(pooled: Tensor) -> Tensor:
+            p_BEC = torch.stack([head(pooled) for head in mixture.heads], dim=1).softmax(-1)
+            return (combine_experts(p_BEC, output.gate) + _TINY).log()
+
+        hidden = mixture.backbone.hidden_size
+        task = texts.branched_loss(answer, output.pooled, hidden, part, step, work.settings.task)
         return task + _gate_loss(work, output.router_logits, texts, part, step)
 
     work.seed_dropout("joint")

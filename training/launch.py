@@ -19,7 +19,7 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
-from sentiment.errors import ConfigError, SentimentError
+from sentiment.errors import ConfigError, SentimentError, SetupError
 from training.progress import Bars, Board
 from training.worker import Assignment, run_stages
 
@@ -69,7 +69,10 @@ def ray_session() -> Iterator[None]:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if address:
-        ray.init(address=address, **quiet)
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise SetupError(f"RAY_ADDRESS = {address}: no Ray cluster answers there ({error})") from error
     else:
         ray.init(address="local", include_dashboard=False, **quiet)
     try:

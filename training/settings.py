@@ -32,8 +32,6 @@ class BaseSettings:
     """how its weights move"""
     head_dropout: Share = 0.1
     """pooled features dropped in front of the head while training [share]"""
-    branch_weight: NonNegativeFloat = 1.0
-    """of the losses of the encoder alone and of the n-gram bag alone, beside that of both [1]"""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -41,6 +41,8 @@ class TaskSettings:
     """exponent of (1 - p); 0 is plain cross entropy, the paper has 2 [1]"""
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """tokens replaced by the mask while training; less for a pretrained base [share]"""
+    branch_weight: NonNegativeFloat = 1.0
+    """of the losses of the encoder alone and of the n-gram bag alone, beside that of both [1]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,36 @@ class TaskTexts:
             focal_gamma=task.focal_gamma,
         )
         return loss_B.sum() / self.weights[step].sum()
+
+    def branched_loss(  # noqa: PLR0913, PLR0917  # where the answer comes from, and which rows it is for
+        self,
+        answer: Callable[[Tensor], Tensor],
+        pooled: Tensor,
+        hidden: int,
+        part: Rows,
+        step: Rows,
+        task: TaskSettings,
+    ) -> Tensor:
+        """`loss` of the answer from all features, and from the encoder's and the n-gram bag's alone.
+
+        Without the latter the encoder memorises a small training set first and leaves the bag, which generalises better
+        there, nothing to learn; and later stages lean on what was memorised.
+
+        Args:
+            answer: pooled features `[B, P]` to logits `[B, 3]`.
+            pooled: `[B, P]`, the encoder's features first.
+            hidden: number of the encoder's features; without a bag it is P.
+            part: rows of this worker.
+            step: rows of all workers.
+            task: settings.
+        """
+        loss = self.loss(answer(pooled), part, step, task)
+        if pooled.shape[1] == hidden or not task.branch_weight:
+            return loss
+        encoder, bag = pooled[:, :hidden], pooled[:, hidden:]
+        for alone in ([encoder, torch.zeros_like(bag)], [torch.zeros_like(encoder), bag]):
+            loss = loss + task.branch_weight * self.loss(answer(torch.cat(alone, dim=1)), part, step, task)
+        return loss
 
 
 def mask_tokens(batch: TextBatch, share: float) -> TextBatch:

@@ -46,6 +46,7 @@ class MixtureOutput:
         router_logits: `[B, E]`, before the softmax.
         soft_gate: `[B, E]` softmax of the router's logits.
         gate: `[B, E]` hard one-hot forwards, gradient of the soft gate backwards.
+        pooled: `[B, P]` what the heads read.
     """
 
     probabilities: Tensor
@@ -53,6 +54,7 @@ class MixtureOutput:
     router_logits: Tensor
     soft_gate: Tensor
     gate: Tensor
+    pooled: Tensor
 
 
 def straight_through(soft_gate: Tensor) -> Tensor:
@@ -108,7 +110,7 @@ class Mixture(nn.Module):
             pooled = self.backbone(batch)
         expert_logits = torch.stack([head(pooled) for head in self.heads], dim=1)
         probabilities = combine_experts(expert_logits.float().softmax(-1), gate)
-        return MixtureOutput(probabilities, expert_logits, router_logits, soft_gate, gate)
+        return MixtureOutput(probabilities, expert_logits, router_logits, soft_gate, gate, pooled)
 
     def _segment_gate(self, gate: Tensor) -> Tensor:
         """`[B, E]` → `[B, 1 + E]`: the shared adapter always on, the gated ones dropped for some texts in training."""
@@ -118,13 +120,11 @@ class Mixture(nn.Module):
             gate = gate * keep
         return torch.cat([always, gate], dim=1)
 
-    def freeze_for_warmup(self, *, train_heads: bool = False) -> None:
-        """Only the router learns (and the heads, in the paper's way); adapters and base stay byte-identical."""
+    def freeze_for_warmup(self) -> None:
+        """Only the router learns; adapters, heads and base stay byte-identical."""
         self.unfreeze()
-        for parameter in self.adapter_parameters():
+        for parameter in (*self.adapter_parameters(), *self.heads.parameters()):
             parameter.requires_grad_(False)
-        for parameter in self.heads.parameters():
-            parameter.requires_grad_(train_heads)
 
     def unfreeze(self) -> None:
         """Adapters, heads and router learn; the base and the router's copy of its token embeddings never do."""
