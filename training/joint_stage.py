@@ -111,7 +111,8 @@ def train_together(work: Work, mixture: Mixture, texts: TaskTexts, check: TaskTe
 
         def answer(pooled: Tensor) -> Tensor:
             p_BEC = torch.stack([head(pooled) for head in mixture.heads], dim=1).softmax(-1)
-            return (combine_experts(p_BEC, output.gate) + _TINY).log()
+            mixed: Tensor = combine_experts(p_BEC, output.gate)
+            return (mixed + _TINY).log()
 
         hidden = mixture.backbone.hidden_size
         task = texts.branched_loss(answer, output.pooled, hidden, part, step, work.settings.task)
