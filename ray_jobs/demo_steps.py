@@ -23,6 +23,7 @@ from streaming.live import LiveLine
 from streaming.local_broker import free_ports
 from streaming.producer import KafkaProducer
 from streaming.progress import Progress, StreamReport
+from streaming.proof import keep_proof
 from streaming.replay import ReplaySettings, read_lines, replay, topic_of
 from streaming.settings import DeadLetterSettings, KafkaSettings
 from streaming.sink import RollSettings
@@ -132,7 +133,7 @@ def prove(settings: DemoSettings, servers: str, run: Path, console: Console) -> 
     )
     with view as broker:
         report = audit(open_store(str(run)), broker=broker, topics=topics_of(settings.posts), require_all_read=True)
-    (run / "audit.json").write_bytes(report.to_json())
+    keep_proof(run, report)
     console.print(report.to_text())
     return report.exit_code
 

@@ -62,7 +62,7 @@ def read_settings(cls: type[C], argv: Sequence[str] | None, *, prog: str, summar
         SystemExit: status 2 with one line that names the full key, when a setting is unknown or impossible.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = _Parser(prog=prog, description=summary, epilog=f"example: {example}")
+    parser = _Parser(prog=prog, description=summary, epilog=f"example: {example}", allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file with these settings; later options win")
     parser.add_class_arguments(cls)
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,14 +61,13 @@ def audit(  # noqa: PLR0913  # one call is the whole audit
     started = time.monotonic()
     run = _Audit(store, broker, parse, require_all_read, on_progress)
     wanted = frozenset(topics)
+    run.read_mirrors(wanted or {_chain_of(path)[0] for path in store.list(f"{ROOT}/")})
     chains: dict[str, list[str]] = {}
     for path in sorted(store.list(f"{ROOT}/")):
         topic, directory = _chain_of(path)
-        if wanted and topic not in wanted:
-            continue
         if directory is None:
-            run.foreign(path)
-        else:
+            run.foreign(path)  # whatever the topic: readers that glob open it
+        elif not wanted or topic in wanted:
             chains.setdefault(directory, []).append(path)
     for directory, paths in sorted(chains.items()):
         run.chain(directory, paths)
@@ -104,8 +103,16 @@ class _Audit:
         self._cluster_id = broker.cluster_id() if broker else None
         self._parse = parse
         self._dead: dict[str, Container[tuple[int, int]] | None] = {}
+        self._mirrors: dict[tuple[str, int], int | None] = {}
         self._require_all_read = require_all_read
         self._on_progress = on_progress
+
+    def read_mirrors(self, topics: Collection[str]) -> None:
+        """The group's offsets, read before the files are listed: a running stream goes on while we look."""
+        for topic in sorted(topics) if self._broker else ():
+            if self._broker is not None and self._broker.topic_uuid(topic) is not None:
+                for partition in self._broker.partitions(topic):
+                    self._mirrors[topic, partition] = self._broker.committed(topic, partition)
 
     def foreign(self, path: str) -> None:
         """A file where no chain puts one: its rows, if it has any, are counted by every reader that globs."""
@@ -249,7 +256,7 @@ class _Audit:
     def _compare_ends(self, part: PartitionReport, bounds: tuple[int, int]) -> None:
         begin, end = bounds
         part.lag = max(0, end - part.end)
-        mirrored = self._broker.committed(part.topic, part.partition) if self._broker else None
+        mirrored = self._mirrors.get((part.topic, part.partition))
         if mirrored is not None and mirrored > part.end:
             detail = "committed to the group, which happens only after a file is there: the newest file was removed"
             self._find("missing", "mirror-ahead", part.directory, ((part.end, mirrored),), detail)

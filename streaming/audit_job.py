@@ -12,8 +12,9 @@ from pydantic.dataclasses import dataclass
 from sentiment.cli import STRICT, read_settings
 from streaming.audit import audit
 from streaming.kafka_audit import KafkaView
+from streaming.proof import compare_with_proof, keep_proof
 from streaming.settings import DeadLetterSettings, KafkaSettings, split_names
-from streaming.store import open_store
+from streaming.store import LocalStore, open_store
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -58,8 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 isolation_level=settings.isolation_level,
             )
             broker = stack.enter_context(view)
-        report = audit(
-            open_store(settings.storage), broker=broker, topics=topics, require_all_read=settings.require_all_read
-        )
+        store = open_store(settings.storage)
+        report = audit(store, broker=broker, topics=topics, require_all_read=settings.require_all_read)
+    if isinstance(store, LocalStore):
+        compare_with_proof(store.root, report, topics)
+        keep_proof(store.root, report)
     sys.stdout.write(report.to_json().decode() + "\n" if settings.json else report.to_text() + "\n")
     return report.exit_code

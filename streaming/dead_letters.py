@@ -73,7 +73,11 @@ class DeadLetter:
             headers.append(("error.value_sha256", hashlib.sha256(value).hexdigest().encode()))
         elif value is None:
             headers.append(("error.value_null", b"true"))
-        originals = [(name, _cut(raw or b"")) for name, raw in self.record.headers or ()]
+        # A dead letter that is published again and dies again brings our headers: they must not shadow the new ones.
+        originals = [
+            (f"original.{name}" if name.startswith("error.") else name, _cut(raw or b""))
+            for name, raw in self.record.headers or ()
+        ]
         return headers + (originals if with_value else [])
 
 
@@ -105,7 +109,7 @@ class DeadLetterQueue:
 
     def _send(self, letter: DeadLetter) -> None:
         value = letter.record.value
-        originals = sum(len(raw or b"") for _, raw in letter.record.headers or ())
+        originals = sum(len(name) * 4 + len(raw or b"") + 8 for name, raw in letter.record.headers or ())
         fits = len(value or b"") + originals <= self._settings.max_value_bytes
         headers = letter.headers(with_value=fits)
         # A null value would be a tombstone on a compacted topic, so a dead letter always has one.

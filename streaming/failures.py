@@ -32,8 +32,9 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "from a backup; compare cluster and topic before anything else",
         "mirror-ahead": "the group's committed offset is past the newest file: files were removed, or another program "
         "uses this group id; put the files back, or choose another group id",
-        "unexplained-jump": "offsets are missing in a topic that is neither compacted nor transactional: check the "
-        "topic's settings and the broker",
+        "unexplained-jump": "offsets are missing in a topic that is not compacted: if its producers use transactions, "
+        "set isolation_level read_committed (their markers take offsets); else check the topic's settings and the "
+        "broker",
         # The storage itself (streaming/store.py). Nothing is lost: the chain is opened again and again, with a pause.
         "store-unavailable": "the storage did not do what it was asked: check that it is mounted and writable",
         "disk-full": "free space on the storage's disk; the partition goes on by itself",

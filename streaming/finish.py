@@ -35,6 +35,8 @@ class Finish:
         self._drain_timeout_s = settings.drain_timeout_s
         self._deadline = 0.0
         self._join_until = time.monotonic() + _JOIN_S
+        self._given_by = time.monotonic() + settings.session_timeout_s + _JOIN_S
+        self._given_at = 0.0
         self._ask_at = 0.0
         self._others_done = False
         self._targets = self._ends(settings) if settings.until_end else None
@@ -59,10 +61,19 @@ class Finish:
             if self.flushing and self._all_committed(lanes, self._targets):
                 self._drain("everything that was there is committed")
         elif self._idle_s:
-            self.flushing = time.monotonic() - lanes.last_record_at >= self._idle_s and not lanes.are_opening
+            self.flushing = self._is_idle(lanes)
             if self.flushing and lanes.are_empty:
                 self._drain("nothing came any more")
         return False
+
+    def _is_idle(self, lanes: Lanes) -> bool:
+        """Nothing came for long enough since we got partitions; a dead member keeps them for a session's time."""
+        if lanes.have_been_given and not self._given_at:
+            self._given_at = time.monotonic()
+        if not lanes.have_been_given and time.monotonic() < self._given_by:
+            return False
+        since = max(lanes.last_record_at, self._given_at)
+        return time.monotonic() - since >= self._idle_s and not lanes.are_opening
 
     def _drain(self, why: str) -> None:
         log.info("draining why=%s", why)

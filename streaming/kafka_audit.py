@@ -102,7 +102,9 @@ class KafkaView:
             if first > 0:
                 return None
             for record in self._records(queue, partition, first, last):
-                headers = dict(record.headers)
-                if headers.get("error.topic", b"").decode() == topic:
-                    found.add((int(headers["error.partition"]), int(headers["error.offset"])))
+                # By the key, which is ours: headers may be anybody's.
+                source, _, place = (record.key or b"").decode("utf-8", "replace").partition(f"{topic}-")
+                number, _, offset = place.partition("-")
+                if not source and number.isdecimal() and offset.isdecimal():
+                    found.add((int(number), int(offset)))
         return found

@@ -84,4 +84,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not report.failed:
         file.remove()
     sys.stdout.write(summary(report) + "\n")
-    return 1 if report.failed else 0
+    return 1 if report.failed or not report.drained else 0

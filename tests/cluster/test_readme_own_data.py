@@ -65,7 +65,9 @@ def test_five_commands_from_csv_to_duckdb(kafka: str, tmp_path: Path) -> None:
 
     run(here(train), env)
     assert deploy.endswith("&")
-    server = subprocess.Popen(["bash", "-c", "exec " + here(deploy).removesuffix("&")], cwd=ROOT, env=env)
+    server = subprocess.Popen(
+        ["bash", "-c", "exec " + here(deploy).removesuffix("&") + "--address local"], cwd=ROOT, env=env
+    )
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}/healthz", server)
         run(here(replay) + " --topic mine.{domain} --default_topic mine.news", env)

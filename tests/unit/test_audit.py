@@ -17,6 +17,7 @@ from streaming.audit import AuditReport, audit
 from streaming.chain import Chain
 from streaming.digest import block_digests
 from streaming.footer import footer_of
+from streaming.proof import compare_with_proof, keep_proof
 from streaming.ranges import Ranges
 from streaming.sink import encode
 from streaming.store import LocalStore
@@ -417,3 +418,53 @@ def test_a_file_of_another_writer_has_a_place_too(store: MemoryStore) -> None:
     report = audit(store)
     assert report.ok
     assert report.partitions[0].skipped == 200
+
+
+def test_a_stream_that_goes_on_during_the_audit_is_not_a_fault(store: MemoryStore) -> None:
+    """The mirror is read before the files are listed: read later it would be ahead of the list."""
+
+    class Running(FakeBroker):
+        listed = False
+
+        def committed(self, topic: str, partition: int) -> int | None:
+            return 3400 if self.listed else 3300
+
+    broker = Running(1000, 3400)
+    listing = store.list
+    calls = []
+
+    def list_and_go_on(*args: object, **named: object) -> object:
+        calls.append(args)
+        broker.listed = len(calls) > 1  # the listing that is audited
+        return listing(*args, **named)  # type: ignore[arg-type]
+
+    store.list = list_and_go_on  # type: ignore[method-assign,assignment]
+    assert audit(store, broker=broker).ok
+    assert len(calls) == 2
+
+
+def test_a_choice_of_topics_does_not_hide_copies_that_readers_glob(store: MemoryStore) -> None:
+    copied = path_of(3200)
+    store.put_if_absent("scored/backup/0/" + copied.rpartition("/")[2], store.get(copied))
+    report = audit(store, topics=[copied.split("/")[1].partition("@")[0]])
+    assert {finding.kind for finding in report.findings} == {"doubled"}
+
+
+def test_a_removed_newest_file_is_noticed_by_files_alone_after_a_proof(tmp_path: Path, store: MemoryStore) -> None:
+    proved = audit(store, broker=FakeBroker(1000, 3300))
+    assert proved.ok
+    compare_with_proof(tmp_path, proved, [])
+    keep_proof(tmp_path, proved)
+    whole = audit(store)
+    compare_with_proof(tmp_path, whole, [])
+    assert whole.ok
+    gone = AuditReport()
+    compare_with_proof(tmp_path, gone, [])
+    assert found(gone) == {("missing", "shorter-than-proved", ((0, 3300),))}
+
+
+def test_without_a_proof_the_audit_says_what_it_cannot_see(tmp_path: Path, store: MemoryStore) -> None:
+    report = audit(store)
+    compare_with_proof(tmp_path, report, [])
+    assert report.ok
+    assert "newest file could not be noticed" in " ".join(report.notes)

@@ -49,6 +49,10 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
     ("argv", "message"),
     [
         (["--storage", "x", "--optim.lrr", "1"], "unknown setting `optim.lrr`; did you mean `optim.lr`?"),
+        (
+            ["--storage", "x", "--optim.warmup_step", "1"],
+            "unknown setting `optim.warmup_step`; did you mean `optim.warm",
+        ),
         (["--storage", "x", "--strage", "1"], "unknown setting `strage`; did you mean `storage`?"),
         (["--config", "{nested}"], "unknown setting `optim.lrr`; did you mean `optim.lr`?"),
         (["--config", "{top}"], "unknown setting `stroage`; did you mean `storage`?"),

@@ -75,3 +75,16 @@ def test_what_is_not_acknowledged_is_an_error() -> None:
         queue.publish([letter(b"x")])
     queue.publish([letter(b"x")])
     assert len(producer.flushed) == 1
+
+
+def test_header_names_count_towards_the_size_limit() -> None:
+    (sent,) = publish(letter(b"bad", headers=[(f"name-{number:04d}", b"") for number in range(50)])).flushed
+    assert sent.value == b""
+    assert not any(name.startswith("name-") for name in sent.headers)
+
+
+def test_headers_of_an_earlier_death_do_not_shadow_ours() -> None:
+    again = letter(b"bad", headers=[("error.offset", b"77"), ("error.reason", b"old")])
+    (sent,) = publish(again, max_value_bytes=1_000).flushed
+    assert (sent.headers["error.offset"], sent.headers["original.error.offset"]) == (b"7", b"77")
+    assert sent.headers["error.reason"] == b"not-json"
