@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"Kafka answers at {servers}")
         if connect("local"):
             stack.callback(disconnect)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # after Ray has set a handler of its own
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.default_int_handler)  # after Ray has set handlers of its own
         console.rule("2. Train: base, an expert per domain, mixture (finished stages are skipped)")
         result = run_chain(train_settings(settings, storage / "training"), console=console)
         console.rule("3. Serve: a router stage and one replica per expert")

@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     bundle_path(settings.bundle)  # a wrong path is told before Ray starts
     started_here = connect(settings.address)
     try:
-        signal.signal(signal.SIGTERM, _end)  # after `connect`: Ray sets a handler of its own
+        # After `connect`, as Ray sets handlers of its own; SIGINT, too: a shell script's `&` starts us with it ignored.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _end)
         deploy(settings)
         url = http_url(settings)
         sys.stdout.write(f"serving {settings.bundle} at {url} (try it: {url}/docs)\n")
