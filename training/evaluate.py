@@ -67,9 +67,9 @@ def evaluate_bundle(bundle_path: Path | str, texts: LabelledTexts, train: Labell
 def report_table(report: Report) -> Table:
     """The report as a table: one row per domain and model."""
     table = Table(title=f"held-out scores of bundle {report['bundle_id']} ({report['rows']} texts)")
-    for column in ("domain", "model", "texts", "accuracy", "macro-F1", "weighted F1", "router acc.", "one pass"):
+    for column in ("domain", "model", "texts", "acc.", "macro-F1", "W-F1", "router", "one pass"):
         table.add_column(column, justify="left" if column in ("domain", "model") else "right")
-    names = {"mixture": "mixture", "tfidf": "TF-IDF + LR", "majority": "majority class"}
+    names = {"mixture": "mixture", "tfidf": "TF-IDF + LR", "majority": "majority"}
     for domain, cell in report["domains"].items():
         for key, name in names.items():
             if key not in cell:

@@ -171,3 +171,19 @@ def test_an_unknown_domain_is_refused_before_anything_runs(tmp_path: Path) -> No
     settings = TrainSettings(storage=str(tmp_path), data=DataSettings(train=str(train), heldout=""))
     with pytest.raises(ConfigError, match=r"'expert-tweets'.*expert-forum, expert-news"):
         run_chain(settings, target="expert-tweets", console=Console(file=io.StringIO()))
+
+
+def test_each_branch_of_the_features_is_trained_to_answer_alone() -> None:
+    texts, rows, generator = task_texts(), np.arange(4), torch.Generator().manual_seed(3)
+    pooled, weight = torch.randn(4, 5, generator=generator), torch.randn(3, 5, generator=generator)
+    task = TaskSettings(branch_weight=0.5)
+
+    def loss(features: torch.Tensor) -> torch.Tensor:
+        return texts.loss(features @ weight.T, rows, rows, task)
+
+    encoder, bag = pooled.clone(), pooled.clone()
+    encoder[:, 3:], bag[:, :3] = 0, 0
+    whole = texts.branched_loss(lambda features: features @ weight.T, pooled, 3, rows, rows, task)
+    torch.testing.assert_close(whole, loss(pooled) + 0.5 * (loss(encoder) + loss(bag)))
+    no_bag = texts.branched_loss(lambda features: features @ weight.T, pooled, 5, rows, rows, task)
+    torch.testing.assert_close(no_bag, loss(pooled))
